@@ -10,6 +10,10 @@
 //! tables that were let go for want of space (`held_size`): if such a table is replicated here one
 //! day, this node lacks everything that it let go. That is a gap in every stream
 //! ([`crate::model::gap`]). A snapshot closes the gap if its maker let nothing of that table go.
+//!
+//! A snapshot lacks the rows of a table that its maker dropped, although others may have it. A node
+//! that merges it, or begins with it, misses these rows if the table is here one day. Until then it
+//! holds what arrives for the table.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -55,6 +59,9 @@ pub(crate) struct LetGo {
     /// its definition.
     #[serde(default)]
     unfit: BTreeMap<String, i64>,
+    /// Tables that the makers of merged snapshots had dropped.
+    #[serde(default)]
+    missed: BTreeSet<String>,
     /// Whether there were more names than are remembered.
     #[serde(default)]
     is_more: bool,
@@ -69,12 +76,9 @@ impl LetGo {
 
     /// Tables of which this database lacks rows.
     pub(crate) fn lacks(&self) -> impl Iterator<Item = &String> {
-        let lacks = self.names.union(&self.awaited);
-        lacks.chain(
-            self.unfit
-                .keys()
-                .filter(|name| !self.awaited.contains(*name)),
-        )
+        let known = self.names.iter().chain(&self.awaited);
+        let all: BTreeSet<&String> = known.chain(self.unfit.keys()).chain(&self.missed).collect();
+        all.into_iter()
     }
 
     /// The tables of which rows were let go, those for which a snapshot is awaited, and those of
@@ -89,6 +93,13 @@ impl LetGo {
         let mut let_go = LetGo::load(conn)?;
         let_go.add(name);
         let_go.store(conn)
+    }
+
+    /// Remembers tables of which a copy of the database lacks the rows.
+    pub(crate) fn note_missed(copy: &Connection, all: &BTreeSet<String>) -> rusqlite::Result<()> {
+        let mut let_go = LetGo::load(copy)?;
+        all.iter().for_each(|name| let_go.miss(name));
+        let_go.store(copy)
     }
 
     fn store(&self, conn: &Connection) -> rusqlite::Result<()> {
@@ -106,9 +117,16 @@ impl LetGo {
         }
     }
 
+    fn miss(&mut self, name: &str) {
+        match self.has_room_for(name) {
+            true => drop(self.missed.insert(name.to_owned())),
+            false => self.is_more = true,
+        }
+    }
+
     fn has_room_for(&self, name: &str) -> bool {
         let bytes: usize = self.lacks().map(String::len).sum();
-        self.names.len() < MAX_NAMES && bytes + name.len() <= MAX_BYTES
+        self.names.len() + self.missed.len() < MAX_NAMES && bytes + name.len() <= MAX_BYTES
     }
 }
 
@@ -152,8 +170,11 @@ impl Database {
     pub(crate) fn inherit_let_go(&mut self, of_maker: &LetGo) -> Result<()> {
         let before = self.let_go.clone();
         for name in of_maker.lacks() {
-            if !self.let_go.awaited.contains(name) {
-                self.let_go.add(name);
+            let is_missed = of_maker.missed.contains(name);
+            match is_missed {
+                _ if self.let_go.awaited.contains(name) => {}
+                true => self.let_go.miss(name),
+                false => self.let_go.add(name),
             }
         }
         self.let_go.is_more |= of_maker.is_more;
@@ -168,7 +189,8 @@ impl Database {
     /// became replicated just now. Inside a transaction, with the catalog read.
     pub(crate) fn await_let_go(&mut self, has_new: bool) -> Result<()> {
         let here = &self.catalog.by_name;
-        let mut found: BTreeSet<String> = self.let_go.names.clone();
+        let known = self.let_go.names.union(&self.let_go.missed);
+        let mut found: BTreeSet<String> = known.cloned().collect();
         found.retain(|name| here.contains_key(name));
         let is_any = self.let_go.is_more && has_new;
         let changed = self.changed_unfit()?;
@@ -185,6 +207,11 @@ impl Database {
         }
         found.extend(changed);
         for name in &found {
+            if self.let_go.missed.remove(name) {
+                log::warn!(
+                    "table {name} is here now: a snapshot brings the rows that others have of it"
+                );
+            }
             if self.let_go.names.remove(name) {
                 log::warn!(
                     "table {name} is replicated from now on: a snapshot brings the changes that \
@@ -337,7 +364,7 @@ impl Database {
             return true;
         }
         let tables = &self.settings.tables;
-        let mut names = self.let_go.names.iter();
+        let mut names = self.let_go.names.union(&self.let_go.missed);
         names.any(|name| tables.replicates(name) == selected)
     }
 

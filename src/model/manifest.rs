@@ -68,8 +68,8 @@ pub struct SnapshotEntry {
     /// dropped none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dropped: Option<(i64, u64)>,
-    /// Tables (lower case) of which the node that made it let rows go: the snapshot lacks those
-    /// rows.
+    /// Tables (lower case) whose rows the snapshot lacks although others may have them: the node
+    /// that made it let them go, or dropped the table.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub lacks: Vec<String>,
 }

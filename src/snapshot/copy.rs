@@ -6,7 +6,7 @@
 //! transaction for as long as it takes. The application writes on meanwhile; only its WAL file
 //! grows.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::Path;
 
@@ -14,6 +14,7 @@ use rusqlite::backup::{Backup, StepResult};
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
 
+use crate::apply::let_go::LetGo;
 use crate::capture::Captured;
 use crate::database::meta::{Meta, get_meta, strip_meta};
 use crate::database::schema::quote;
@@ -36,6 +37,7 @@ DELETE FROM __harmonylite___held_tables;
 DELETE FROM __harmonylite___quarantine;
 DELETE FROM __harmonylite___waiting;
 DELETE FROM __harmonylite___change_log_global;
+DELETE FROM __harmonylite___gone;
 DELETE FROM __harmonylite___replacing;";
 
 /// A read transaction, and facts about the state that it sees.
@@ -53,8 +55,12 @@ pub struct View {
     local: Vec<String>,
     /// Per stream, the position up to which the view holds its messages.
     pub streams: BTreeMap<String, StreamPosition>,
+    /// Tables that were dropped here.
+    gone: Vec<String>,
+    /// Those of them (lower case) that others may have.
+    missed: BTreeSet<String>,
     /// Tables of which rows were let go.
-    pub lacks: Vec<String>,
+    lacks: Vec<String>,
     /// Hash of the schema, as the database records it.
     pub schema: i64,
     /// Size of the database in bytes.
@@ -76,8 +82,10 @@ impl Database {
             db.store_positions()?;
             Ok(captured)
         })?;
-        if captured.more || self.is_comparing() || self.catalog.quiet.has_rebuilt(self.has_gone()?)
-        {
+        let (quiet, is_gone) = (&self.catalog.quiet, self.has_gone()?);
+        let is_at_work =
+            quiet.has_rebuilt(is_gone) || (is_gone && quiet.may_come_back(self.clock.uptime()));
+        if captured.more || self.is_comparing() || is_at_work {
             return Ok((None, captured));
         }
         // Nothing is written in here: the transaction keeps the application out for a moment.
@@ -127,6 +135,7 @@ impl Database {
         let (fed, excluded): (_, Vec<String>) = excluded.partition(is_fed);
         let young = self.catalog.quiet.young().cloned();
         let excluded: Vec<String> = excluded.into_iter().chain(young).collect();
+        let gone = self.gone()?;
         let indexes = self.indexes_to_empty(&excluded)?;
         Ok(View {
             conn,
@@ -136,6 +145,8 @@ impl Database {
             fed,
             local: self.not_replicated_as(Kind::Local),
             lacks: self.let_go.lacks().cloned().collect(),
+            missed: gone.iter().map(|t| t.to_ascii_lowercase()).collect(),
+            gone,
             streams,
             schema,
             size: size as u64,
@@ -148,6 +159,18 @@ impl View {
     /// The connection that sees the view. It changes nothing.
     pub fn connection(&self) -> &Connection {
         &self.conn
+    }
+
+    /// Tables (lower case) whose rows the view lacks although others may have them: they were let
+    /// go, or the table was dropped.
+    pub fn lacks(&self) -> Vec<String> {
+        let all: BTreeSet<&String> = self.lacks.iter().chain(&self.missed).collect();
+        all.into_iter().cloned().collect()
+    }
+
+    /// Says which tables (lower case) others may have.
+    pub fn others_have(&mut self, has: &dyn Fn(&str) -> bool) {
+        self.missed.retain(|table| has(table));
     }
 
     /// Copies the view to a new file and removes everything that is not for others. `watch` is told
@@ -195,6 +218,10 @@ impl View {
         self.fed
             .iter()
             .try_for_each(|t| forget_table(&copy, t).map(drop))?;
+        self.gone
+            .iter()
+            .try_for_each(|t| forget_table(&copy, t).map(drop))?;
+        LetGo::note_missed(&copy, &self.missed)?;
         note_local(&copy, &self.local)?;
         copy.close().map_err(|(_, e)| e)?;
         Ok(())

@@ -50,7 +50,7 @@ fn snapshot(node: &mut Node) -> (PathBuf, SnapshotEntry) {
 
 fn copy(node: &Node, view: View) -> (PathBuf, SnapshotEntry) {
     let file = node.dir.path().join(format!("copy-{}", rand(node)));
-    let (streams, lacks) = (view.streams.clone(), view.lacks.clone());
+    let (streams, lacks) = (view.streams.clone(), view.lacks());
     view.copy(&file, &mut |_| Ok(())).unwrap();
     let dropped = node.db.dropped().unwrap();
     let entry = SnapshotEntry {

@@ -59,7 +59,7 @@ pub fn upload(
     let database_size = view.size;
     require_space(copy.path(), database_size + database_size / 2)?;
     let (streams, schema) = (view.streams.clone(), view.schema);
-    let lacks = view.lacks.clone();
+    let lacks = view.lacks();
     view.copy(copy.path(), &mut |done| {
         watch.progress("copying", done, database_size)
     })

@@ -135,7 +135,7 @@ pub const KINDS: [Kind; 9] = [
 /// The statements of a tool, a transaction each. `{after}` stands for the new columns, `{names}`
 /// for the columns that are filled, `{copied}` for the expressions that fill them, `{where}` for
 /// the rows that are copied.
-pub const WAYS: [&[&str]; 4] = [
+pub const WAYS: [&[&str]; 5] = [
     &[
         "BEGIN; CREATE TABLE neu({after}); INSERT INTO neu({names}) SELECT {copied} FROM t{where};
        DROP TABLE t; ALTER TABLE neu RENAME TO t; COMMIT",
@@ -159,5 +159,12 @@ pub const WAYS: [&[&str]; 4] = [
         "CREATE TABLE t({after})",
         "INSERT INTO t({names}) SELECT {copied} FROM __old_push_t{where}",
         "DROP TABLE __old_push_t",
+    ],
+    &[
+        // Nobody sees the copy. What arrives between it and the DROP would not be in it.
+        "CREATE TEMP TABLE saved AS SELECT * FROM t{where}; DROP TABLE t",
+        "CREATE TABLE t({after})",
+        "INSERT INTO t({names}) SELECT {copied} FROM saved",
+        "DROP TABLE saved",
     ],
 ];

@@ -306,6 +306,10 @@ impl World {
             AND name GLOB '__harmonylite__*_insert'";
         let mut is_optional = node.count(watched) == 0;
         let kind = rekeyed.kind;
+        let is_compared = node.count("__harmonylite___tables WHERE compare IS NOT NULL") > 0;
+        if kind.gone.is_some() && is_compared {
+            return; // the content changes by which the row was to be found
+        }
         if is_optional && (kind.is_same() || kind.gone.is_some()) {
             return; // it counts as made just now, or nothing tells which row it was
         }

@@ -373,13 +373,15 @@ const KEYS: [(&str, &str, &str, &str); 9] = [
 ];
 
 /// Tools, by how they rebuild `t`. All but the first do it in transactions of their own.
-const TOOLS: [&str; 6] = [
+const TOOLS: [&str; 8] = [
     "a transaction",
     "Prisma",
     "Alembic",
     "Drizzle",
     "Drizzle's push",
     "Sequelize",
+    "a TEMP copy",
+    "a TEMP copy in a transaction",
 ];
 
 /// `from` may end with the rows that the tool copies.
@@ -408,13 +410,20 @@ fn steps(tool: &str, after: &str, from: &str) -> Vec<String> {
             "INSERT INTO t SELECT * FROM t_backup".to_owned(),
             drop("t_backup"),
         ],
+        "a TEMP copy" | "a TEMP copy in a transaction" => vec![
+            format!("CREATE TEMP TABLE saved AS SELECT * FROM t{rows}"),
+            drop("t"),
+            create("t"),
+            format!("INSERT INTO t SELECT {from} FROM saved"),
+            drop("saved"),
+        ],
         _ => new_first("new_t"),
     }
 }
 
 fn rebuild(node: &mut Node, after: &str, from: &str, tool: &str) {
     let steps = steps(tool, after, from);
-    match tool != TOOLS[0] {
+    match !tool.ends_with("transaction") {
         true => {
             for step in &steps {
                 node.run(step);
@@ -735,4 +744,116 @@ fn a_unique_index_that_is_made_anew_meets_no_row_that_was_displaced() {
     converge(&mut n);
     assert_eq!(displaced(&n), [0, 0]);
     assert_eq!(n[0].rows("SELECT count(*) FROM \"User\""), "i4");
+}
+
+/// By way of a TEMP copy, which nobody but the tool sees.
+fn by_temp_copy(columns: &str) -> [String; 6] {
+    let create = format!("CREATE TABLE \"User\"({columns})");
+    [
+        "CREATE TEMP TABLE saved AS SELECT * FROM \"User\"",
+        "DROP TABLE \"User\"",
+        &create,
+        "INSERT INTO \"User\"(id, email) SELECT id, email FROM saved",
+        "DROP TABLE saved",
+        "CREATE UNIQUE INDEX uek ON \"User\"(email)",
+    ]
+    .map(str::to_owned)
+}
+
+/// The other node writes between each two statements from the DROP on, and deletes rows that are in
+/// the copy.
+#[test]
+fn what_arrives_after_the_drop_of_a_rebuild_by_a_temp_copy_stays() {
+    for columns in [
+        "id TEXT NOT NULL PRIMARY KEY, email TEXT NOT NULL, role TEXT NOT NULL DEFAULT 'user'",
+        "id TEXT NOT NULL, email TEXT NOT NULL, role TEXT NOT NULL DEFAULT 'user',
+         PRIMARY KEY(id, role)",
+        "id TEXT COLLATE NOCASE NOT NULL PRIMARY KEY, email TEXT NOT NULL,
+         role TEXT NOT NULL DEFAULT 'user'",
+    ] {
+        let mut n = nodes();
+        for i in 0..8 {
+            let row = |of: &str| format!("('{of}0{i}', '{of}0{i}'), ('{of}1{i}', '{of}1{i}')");
+            n[0].run(&format!(
+                "INSERT INTO \"User\" VALUES {}, {}",
+                row("d"),
+                row("u")
+            ));
+        }
+        converge(&mut n);
+        let mut expected = Vec::new();
+        for (node, other) in [(0, 1), (1, 0)] {
+            let steps = by_temp_copy(columns);
+            n[node].run(&steps[0]);
+            n[node].capture();
+            for (i, step) in steps.iter().enumerate().skip(1) {
+                n[node].run(step);
+                n[node].clock.advance(Duration::from_millis(10));
+                let sent = n[node].publish();
+                n[other].apply(&sent);
+                n[other].run(&format!(
+                    "UPDATE \"User\" SET email = 'new {node}{i}' WHERE id = 'u{node}{i}';
+                     DELETE FROM \"User\" WHERE id = 'd{node}{i}'"
+                ));
+                expected.push((format!("t'u{node}{i}' t'new {node}{i}'"), true));
+                expected.push((format!("t'd{node}{i}'"), false));
+                if !columns.contains("role)") {
+                    let row = format!("'i{node}{i}', 'i{node}{i}'");
+                    n[other].run(&format!("INSERT INTO \"User\"(id, email) VALUES ({row})"));
+                    expected.push((format!("t'i{node}{i}'"), true));
+                }
+                let sent = n[other].publish();
+                n[node].apply(&sent);
+            }
+            calm(&mut n);
+        }
+        converge(&mut n);
+        let rows = n[0].rows(&all(""));
+        for (row, is_there) in expected {
+            assert_eq!(rows.contains(&row), is_there, "{columns}: {row}: {rows}");
+        }
+        assert!(n.iter().all(|node| node.db.held().unwrap() == 0));
+    }
+}
+
+/// The DROP comes before they are captured. They are as old as they are when they come back, and
+/// they are no reason to take the table in while it is empty.
+#[test]
+fn rows_that_were_inserted_just_before_a_drop_keep_their_time() {
+    for key in ["id TEXT NOT NULL", "id TEXT COLLATE NOCASE NOT NULL"] {
+        let mut n = nodes();
+        n[0].run("INSERT INTO \"User\" VALUES ('c', 'c@b'), ('d', 'd@b')");
+        converge(&mut n);
+        n[0].run("INSERT INTO \"User\" VALUES ('a', 'a@b'), ('b', 'b@b')");
+        let steps = by_temp_copy(&format!("{key} PRIMARY KEY, email TEXT NOT NULL"));
+        steps[..2].iter().for_each(|step| n[0].run(step));
+        n[0].capture();
+        n[0].run(&steps[2]);
+        calm(&mut n);
+        n[1].clock.advance(Duration::from_secs(60));
+        n[1].run("INSERT INTO \"User\" VALUES ('a', 'newer')");
+        n[0].clock.advance(Duration::from_secs(500));
+        steps[3..].iter().for_each(|step| n[0].run(step));
+        calm(&mut n);
+        n[1].run(&format!("BEGIN; {}; COMMIT", steps.join(";")));
+        calm(&mut n);
+        converge(&mut n);
+        let rows = n[0].rows(&all(""));
+        let expected = "t'a' t'newer'\nt'b' t'b@b'\nt'c' t'c@b'\nt'd' t'd@b'";
+        assert_eq!(rows, expected, "{key}");
+    }
+}
+
+/// All rows of the table were deleted, and that was not captured yet: it is not waited for rows.
+#[test]
+fn an_emptied_table_that_is_made_anew_stays_empty() {
+    let mut n = nodes();
+    n[0].run("INSERT INTO \"User\" VALUES ('a', 'a@b'), ('b', 'b@b')");
+    converge(&mut n);
+    n[0].run("UPDATE \"User\" SET email = 'x' || email; DELETE FROM \"User\"");
+    n[0].run(&format!("DROP TABLE \"User\"; {SCHEMA}"));
+    calm(&mut n);
+    assert!(n[0].db.held_up().is_empty());
+    converge(&mut n);
+    assert_eq!(n[1].rows(&all("")), "");
 }

@@ -29,6 +29,9 @@ impl Database {
             let text = "DELETE FROM __harmonylite___gone WHERE table_id = ?1";
             self.conn.execute(text, [id])?;
         }
+        if !gone.is_empty() {
+            self.catalog.quiet.await_gone(self.clock.uptime());
+        }
         let at = self.reservation.peek_number();
         for id in gone.difference(&noted) {
             let text = "INSERT INTO __harmonylite___gone(table_id, at) VALUES (?1, ?2)";
@@ -41,6 +44,15 @@ impl Database {
     pub(crate) fn has_gone(&self) -> Result<bool> {
         let text = "SELECT 1 FROM __harmonylite___gone LIMIT 1";
         Ok(self.conn.prepare_cached(text)?.exists([])?)
+    }
+
+    /// Names of known tables that are missing in the database.
+    pub(crate) fn gone(&self) -> Result<Vec<String>> {
+        let text = "SELECT t.name FROM __harmonylite___tables t
+                    JOIN __harmonylite___gone g ON g.table_id = t.id";
+        let mut names = self.conn.prepare_cached(text)?;
+        let names = names.query_map([], |r| r.get(0))?;
+        Ok(names.collect::<rusqlite::Result<_>>()?)
     }
 
     /// Forgets the tables that have been gone since transaction `bound` or longer: their number,

@@ -13,6 +13,8 @@
 //!   X itself is not adopted if it was made anew. After [`PATIENCE`] the stand-in is a table like
 //!   any other.
 //! - While a new table has half of the columns of X, whatever its name, nothing is written into X.
+//! - A table that was dropped may be created again from a TEMP copy, which nobody else sees: no
+//!   snapshot is made before [`QUIET`] is over.
 //! - A table that lost a UNIQUE index is not written to for [`QUIET`]: the index may be made anew
 //!   in a transaction of its own, which would fail if colliding rows arrived meanwhile.
 //! - A table that was made anew and is empty, though its rows were not deleted, waits for its rows.
@@ -25,15 +27,24 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
 
+use rusqlite::params_from_iter;
+
+use super::from_cbor;
 use crate::capture::MARK;
 use crate::database::meta::{Meta, get_meta};
 use crate::database::schema::{PREFIX, Schema, quote};
-use crate::database::table::versions_table;
+use crate::database::table::{Shape, key_names, versions_table};
+use crate::database::triggers::{LOG, REAL};
 use crate::database::{Database, Result, values};
+use crate::model::cbor;
+use crate::model::value::OwnedValue;
 use crate::mutation::{self, Mutation};
 
 /// How long the schema must stay unchanged before a changed table is adopted.
 const QUIET: Duration = Duration::from_secs(2);
+
+/// Most uncaptured changes that are compared with the rows of an empty table.
+const MOST_ENTRIES: usize = 1000;
 
 /// How long a stand-in may stay.
 const PATIENCE: Duration = Duration::from_secs(600);
@@ -155,6 +166,20 @@ impl Quiet {
         self.guarded.extend(self.unindexed.keys().cloned());
         let next = self.unindexed.values().map(|seen| until(*seen)).min();
         self.due = self.due.into_iter().chain(next).min();
+    }
+
+    /// Whether a table that is gone may be about to be created again: somebody changed the schema
+    /// just now.
+    pub(crate) fn may_come_back(&self, now: Duration) -> bool {
+        self.changed + self.time > now
+    }
+
+    /// Has the schema read again once a table that is gone has not come back.
+    pub(super) fn await_gone(&mut self, now: Duration) {
+        if self.may_come_back(now) {
+            let until = self.changed + self.time;
+            self.due = self.due.into_iter().chain([until]).min();
+        }
     }
 
     /// Whether a table (lower case) must not be written to.
@@ -469,22 +494,58 @@ impl Database {
     }
 
     /// Whether rows of an empty table were not deleted, by the captured changes and those that
-    /// wait. A waiting entry of kind `MARK` belongs to a row that exists, and does not mean a
-    /// delete.
+    /// wait: a row has no entry, or an entry has no row, so that the row was inserted since. A
+    /// waiting entry of kind `MARK` belongs to a row that exists, and does not mean a delete.
     fn lacks_its_rows(&self, table: &str) -> Result<bool> {
-        let text = format!(
-            "SELECT (SELECT count(*) FROM (SELECT 1 FROM {versions} WHERE deleted = 0 LIMIT 1000))
-                  > (SELECT count(*) FROM __harmonylite___change_log_global l
-                     JOIN __harmonylite___tables t ON t.id = l.table_id WHERE t.name = ?1)
-                  + (SELECT count(*) FROM __harmonylite___waiting w
-                     JOIN __harmonylite___tables t ON t.id = w.table_id
-                     WHERE t.name = ?1 AND w.kind <> {MARK})",
-            versions = versions_table(table)
-        );
-        match self.conn.prepare_cached(&text) {
-            Ok(mut statement) => Ok(statement.query_row([table], |r| r.get(0))?),
-            Err(_) => Ok(false), // it has no versions
+        let of = "SELECT id, shape FROM __harmonylite___tables WHERE name = ?1";
+        let known = |r: &rusqlite::Row<'_>| Ok((r.get::<_, i64>(0)?, r.get::<_, Vec<u8>>(1)?));
+        let (id, shape) = self.conn.prepare_cached(of)?.query_row([table], known)?;
+        let shape: Shape = from_cbor(&shape)?;
+        let (n, versions) = (shape.key.len(), versions_table(table));
+        let is_key: Vec<String> = (1..=n).map(|i| format!("k{i} = ?{i}")).collect();
+        let live = format!("SELECT 1 FROM {versions} WHERE deleted = 0");
+        let Ok(mut is_live) = self
+            .conn
+            .prepare_cached(&format!("{live} AND {}", is_key.join(" AND ")))
+        else {
+            return Ok(false); // it has no versions
+        };
+        let mut deletes = HashSet::new();
+        for (key, is_certain) in self.entries(id, n)? {
+            match is_live.exists(params_from_iter(&key))? {
+                true => drop(deletes.insert(shape.key_bytes(&key))),
+                false if is_certain => return Ok(true),
+                false => {}
+            }
         }
+        let rows = format!("SELECT count(*) FROM ({live} LIMIT {MOST_ENTRIES})");
+        let rows: usize = self.conn.query_row(&rows, [], |r| r.get(0))?;
+        Ok(rows > deletes.len())
+    }
+
+    /// Keys in the change log and in `___waiting` of a table by its number, at most
+    /// [`MOST_ENTRIES`] of each, and whether the row was certainly written.
+    fn entries(&self, id: i64, keys: usize) -> Result<Vec<(Vec<OwnedValue>, bool)>> {
+        let mut found = Vec::new();
+        let mut waiting = self.conn.prepare_cached(&format!(
+            "SELECT kind, key FROM __harmonylite___waiting
+             WHERE table_id = ?1 AND kind <> {MARK} LIMIT {MOST_ENTRIES}"
+        ))?;
+        let mut rows = waiting.query([id])?;
+        while let Some(row) = rows.next()? {
+            let key: Vec<u8> = row.get(1)?;
+            found.push((cbor::key_values(&key)?, row.get::<_, i64>(0)? == REAL));
+        }
+        let names = key_names(keys).join(", ");
+        let mut log = self.conn.prepare(&format!(
+            "SELECT DISTINCT kind, {names} FROM {LOG} WHERE table_id = ?1 LIMIT {MOST_ENTRIES}"
+        ))?;
+        let mut rows = log.query([id])?;
+        while let Some(row) = rows.next()? {
+            let key = (0..keys).map(|i| values::column(row, 1 + i).to_owned());
+            found.push((key.collect(), row.get::<_, i64>(0)? == REAL));
+        }
+        Ok(found)
     }
 }
 

@@ -110,9 +110,9 @@ fn left_out(text: String) -> rusqlite::Error {
 
 impl Merge {
     /// Creates the snapshot's tables, with indexes, views and triggers, in a database without
-    /// tables.
+    /// tables. A migration may have dropped all tables, and be about to create them itself.
     pub(super) fn bring_schema(&self, db: &mut Database) -> Result<()> {
-        if !db.is_without_tables()? {
+        if !db.is_without_tables()? || db.has_gone()? {
             return Ok(());
         }
         let entries = self.schema()?;

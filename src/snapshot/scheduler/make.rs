@@ -78,7 +78,8 @@ impl Scheduler {
         let locked = shared.lock();
         let db = &locked.database;
         let is_awaited = [NEWEST_LACKS, A_NODE_LACKS].contains(&why);
-        if !is_awaited || self.asked.is_some() || !db.has_let_go(true) {
+        let lacks = db.has_let_go(true) || db.has_gone().unwrap_or(false);
+        if !is_awaited || self.asked.is_some() || !lacks {
             return false;
         }
         let now = db.clock.uptime();
@@ -123,6 +124,7 @@ impl Scheduler {
     fn make(&mut self, round: &mut Round<'_>, why: &str) -> Result<(), RoundError> {
         let began = Instant::now();
         let mut store = (round.open_store)()?;
+        let others = self.tables_of_others(round)?;
         // The lease is renewed from here on: capturing a large new database takes minutes.
         let mut watch = Leased {
             registry: round.registry,
@@ -131,7 +133,7 @@ impl Scheduler {
             renewed: Instant::now(),
             lost: false,
         };
-        let view = loop {
+        let mut view = loop {
             let turn = round.shared.take_turn();
             let mut locked = round.shared.lock_to_write();
             let (view, mut captured) = locked.database.view()?;
@@ -154,6 +156,10 @@ impl Scheduler {
                 false => RoundError::Stopped,
             })?;
         };
+        view.others_have(&|table| {
+            let mut others = others.iter();
+            others.any(|told| told.as_ref().is_none_or(|tables| tables.contains(table)))
+        });
         let locked = round.shared.lock();
         let db = &locked.database;
         self.made += 1;

@@ -83,6 +83,23 @@ impl Scheduler {
         Ok(())
     }
 
+    /// The tables of each other node, as it told them.
+    pub(super) fn tables_of_others(&self, round: &mut Round<'_>) -> Result<Vec<Told>, RoundError> {
+        let locked = round.shared.lock();
+        let (node, is_needed) = (locked.database.node(), locked.database.has_gone()?);
+        drop(locked);
+        if !is_needed {
+            return Ok(Vec::new());
+        }
+        let told = round.registry.tables()?;
+        let publishers = round.registry.publishers()?.into_keys();
+        let others: BTreeSet<u64> = publishers.chain(told.keys().copied()).collect();
+        let others = others.into_iter().filter(|other| *other != node);
+        Ok(others
+            .map(|other| told.get(&other).cloned().flatten())
+            .collect())
+    }
+
     fn say_strangers(
         &mut self,
         round: &Round<'_>,

@@ -7,6 +7,7 @@ use super::{BOOKS, at, merge, snapshot};
 use crate::apply::tests::support::{Node, assert_equal, exchange};
 use crate::apply::{Incoming, Place};
 use crate::database::Settings;
+use crate::model::manifest::SnapshotEntry;
 use crate::model::value::{OwnedValue, Value};
 use crate::model::version::Version;
 
@@ -129,6 +130,62 @@ fn a_snapshot_that_lacks_the_table_does_not_make_up_for_it() {
     merge(&mut fourth, &taken);
     assert!(!fourth.db.has_gap());
     assert_eq!(logs(&fourth), logs(&n[0]));
+}
+
+/// Three nodes: the first has the tables and their rows, the second read them, dropped `logs` and
+/// made a snapshot. Messages of before it are not read by the third.
+fn dropped() -> ([Node; 2], (std::path::PathBuf, SnapshotEntry)) {
+    let mut n = [Node::unmet(1, SCHEMA), Node::unmet(2, SCHEMA)];
+    n.iter_mut()
+        .for_each(|node| node.db.become_founder().unwrap());
+    n[0].run("INSERT INTO logs VALUES (1, 'old'), (2, 'old'); DELETE FROM logs WHERE id = 2");
+    n[0].run("INSERT INTO Books VALUES (1, 'Emma', 'x')");
+    exchange(&mut n);
+    n[1].run("DROP TABLE logs");
+    n[1].capture();
+    n[0].run("INSERT INTO logs VALUES (3, 'new')");
+    exchange(&mut n);
+    n.iter_mut().for_each(|node| at(node, 20));
+    let lacking = snapshot(&mut n[1]);
+    assert_eq!(lacking.1.lacks, ["logs"]);
+    (n, lacking)
+}
+
+/// Its maker dropped the table, so the rows come with the snapshot of a node that has it.
+fn comes_with_another(n: &mut [Node; 2], third: &mut Node) {
+    assert!(third.db.has_gap() && third.db.awaits_snapshot());
+    let taken = snapshot(&mut n[0]);
+    assert!(taken.1.lacks.is_empty() && third.db.is_helped_by(&taken.1));
+    merge(third, &taken);
+    assert!(!third.db.has_gap());
+    assert_eq!(logs(third), "i1 t'old'\ni3 t'new'");
+    assert_eq!(third.db.held().unwrap(), 0);
+    third.restart_with(with_logs);
+    assert!(!third.db.has_gap(), "once");
+}
+
+#[test]
+fn a_table_that_the_maker_of_a_snapshot_dropped_comes_with_another_one() {
+    let (mut n, lacking) = dropped();
+    let mut third = Node::unmet(3, SCHEMA);
+    merge(&mut third, &lacking);
+    comes_with_another(&mut n, &mut third);
+}
+
+#[test]
+fn so_it_does_for_a_node_that_begins_with_such_a_snapshot_and_makes_the_table_later() {
+    let (mut n, lacking) = dropped();
+    let mut third = Node::linked(3, &lacking.0, with_logs);
+    assert!(!third.db.has_gap());
+    at(&mut third, 20);
+    third.run("CREATE TABLE logs(id INTEGER PRIMARY KEY, m)");
+    third.capture();
+    comes_with_another(&mut n, &mut third);
+    // The maker itself made it again. It had the rows before, and holds what came since.
+    let mut fourth = Node::linked(4, &lacking.0, with_logs);
+    at(&mut fourth, 20);
+    let lacking = snapshot(&mut fourth);
+    assert_eq!(lacking.1.lacks, ["logs"], "it is no better");
 }
 
 /// A node that holds at most 20,000 bytes, and has read 200 rows that do not fit its table.

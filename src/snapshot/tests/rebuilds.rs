@@ -72,6 +72,63 @@ fn a_snapshot_waits_until_a_table_is_rebuilt() {
     }
 }
 
+/// The daemon sees nothing of a TEMP copy: a table that was dropped may be about to come back.
+#[test]
+fn a_snapshot_waits_for_a_table_that_comes_back_from_a_temp_copy() {
+    for key in ["INTEGER", "TEXT"] {
+        let mut node = Node::new(1, BOOKS);
+        node.be_quiet();
+        node.run("INSERT INTO Books VALUES (1, 'a', 'x'), (2, 'b', 'y')");
+        node.capture();
+        node.clock.advance(QUIET);
+        node.run("CREATE TEMP TABLE saved AS SELECT * FROM Books");
+        assert!(has_view(&mut node));
+        for step in [
+            "DROP TABLE Books".to_owned(),
+            format!("CREATE TABLE Books(id {key} PRIMARY KEY, title TEXT, isbn TEXT)"),
+            "INSERT INTO Books SELECT * FROM saved".to_owned(),
+        ] {
+            node.run(&step);
+            assert!(!has_view(&mut node), "after {step}");
+            assert!(node.db.next_check().is_some());
+            node.clock.advance(QUIET / 2);
+        }
+        node.run("DROP TABLE saved");
+        for _ in 0..3 {
+            node.clock.advance(QUIET);
+            node.capture();
+        }
+        assert!(has_view(&mut node));
+        // A table that is dropped for good keeps a snapshot waiting for that time only.
+        node.run("DROP TABLE Books");
+        assert!(!has_view(&mut node));
+        node.clock.advance(QUIET);
+        assert!(has_view(&mut node));
+        assert_eq!(node.db.next_check(), None);
+    }
+}
+
+/// Its tool is about to make the table, and fails if it is there.
+#[test]
+fn a_snapshot_creates_no_table_that_a_migration_dropped() {
+    let mut n = [Node::new(1, BOOKS), Node::new(2, BOOKS)];
+    n[0].run("INSERT INTO Books VALUES (1, 'a', 'x')");
+    exchange(&mut n);
+    n[1].run("CREATE TEMP TABLE saved AS SELECT * FROM Books; DROP TABLE Books");
+    n[1].capture();
+    n[0].run("INSERT INTO Books VALUES (2, 'b', 'y')");
+    n[0].capture();
+    at(&mut n[0], 20);
+    let taken = snapshot(&mut n[0]);
+    merge(&mut n[1], &taken);
+    n[1].run(BOOKS);
+    n[1].run("INSERT INTO Books SELECT * FROM saved");
+    n[1].capture();
+    converge(&mut n);
+    assert_eq!(n[1].rows("SELECT id FROM Books ORDER BY 1"), "i1\ni2");
+    assert_eq!(n[1].db.held().unwrap(), 0);
+}
+
 /// A table that is new, and looks like no other one, does not keep a snapshot waiting.
 #[test]
 fn a_snapshot_does_not_wait_for_a_new_table() {
