@@ -40,7 +40,7 @@ pub(crate) use record::{ChangeEvidence, Recorder, is_late, unwritten};
 pub use unsent::Marks;
 pub(crate) use unsent::{has_mark, put_mark};
 pub(crate) use unsent_copy::{Unsent, UnsentCopy};
-pub(crate) use waiting::MARK;
+pub(crate) use waiting::{KINDS, MARK};
 
 /// Result of one capture.
 #[derive(Debug, Default)]

@@ -20,7 +20,7 @@ pub(crate) const MARK: i64 = -1;
 
 /// With births, the kind of an entry is its kind in the change log, and this many times the number
 /// of entries of its row before it.
-const KINDS: i64 = 8;
+pub(crate) const KINDS: i64 = 8;
 
 /// Entries that one step takes back.
 const STEP: usize = 128;

@@ -30,11 +30,11 @@ use std::time::Duration;
 use rusqlite::params_from_iter;
 
 use super::from_cbor;
-use crate::capture::MARK;
+use crate::capture::{KINDS, MARK};
 use crate::database::meta::{Meta, get_meta};
 use crate::database::schema::{PREFIX, Schema, quote};
 use crate::database::table::{Shape, key_names, versions_table};
-use crate::database::triggers::{LOG, REAL};
+use crate::database::triggers::{LOG, MAYBE};
 use crate::database::{Database, Result, values};
 use crate::model::cbor;
 use crate::model::value::OwnedValue;
@@ -499,7 +499,10 @@ impl Database {
     fn lacks_its_rows(&self, table: &str) -> Result<bool> {
         let of = "SELECT id, shape FROM __harmonylite___tables WHERE name = ?1";
         let known = |r: &rusqlite::Row<'_>| Ok((r.get::<_, i64>(0)?, r.get::<_, Vec<u8>>(1)?));
-        let (id, shape) = self.conn.prepare_cached(of)?.query_row([table], known)?;
+        let known = self.conn.prepare_cached(of)?.query_row([table], known);
+        let Ok((id, shape)) = known else {
+            return Ok(false); // it is not replicated
+        };
         let shape: Shape = from_cbor(&shape)?;
         let (n, versions) = (shape.key.len(), versions_table(table));
         let is_key: Vec<String> = (1..=n).map(|i| format!("k{i} = ?{i}")).collect();
@@ -534,7 +537,8 @@ impl Database {
         let mut rows = waiting.query([id])?;
         while let Some(row) = rows.next()? {
             let key: Vec<u8> = row.get(1)?;
-            found.push((cbor::key_values(&key)?, row.get::<_, i64>(0)? == REAL));
+            let kind = row.get::<_, i64>(0)? % KINDS;
+            found.push((cbor::key_values(&key)?, kind != MAYBE));
         }
         let names = key_names(keys).join(", ");
         let mut log = self.conn.prepare(&format!(
@@ -543,7 +547,7 @@ impl Database {
         let mut rows = log.query([id])?;
         while let Some(row) = rows.next()? {
             let key = (0..keys).map(|i| values::column(row, 1 + i).to_owned());
-            found.push((key.collect(), row.get::<_, i64>(0)? == REAL));
+            found.push((key.collect(), row.get::<_, i64>(0)? != MAYBE));
         }
         Ok(found)
     }
