@@ -193,7 +193,7 @@ fn a_node_without_the_key_gets_nothing_and_says_why() {
     cluster.nodes[0].execute("INSERT INTO item VALUES (1, 'a', 1)");
     cluster.converge();
     let mut rogue = Node::new(2);
-    client_of(&cluster.broker, &mut rogue);
+    client_of(&cluster.broker, &mut rogue).set("snapshot.leader_ttl", "2000");
     rogue.execute("CREATE TABLE item (id INTEGER PRIMARY KEY, value, writer)");
     rogue.execute("INSERT INTO item VALUES (7, 'rogue', 2)");
     rogue.start();
