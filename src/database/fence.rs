@@ -170,7 +170,7 @@ impl Fence {
         self.views.load(Ordering::SeqCst) > 0
     }
 
-    /// Whether another process may be writing right now. If not, [`Database::is_changed`] tells
+    /// Whether another process may be writing right now. If not, `Database::is_changed` tells
     /// afterwards of all that others wrote until now.
     pub(super) fn may_be_written(&self) -> bool {
         self.way().may_be_written()
