@@ -1,29 +1,19 @@
 //! Accounts whose size the operator of the broker limits.
 
-use std::cell::RefCell;
-use std::path::PathBuf;
-
-use rustix::process::Signal;
-
 use crate::cluster::converge;
-use crate::health::{serve, until_health};
 use crate::node::{Node, free_port, until};
 use crate::stream::node::Node as Broker;
 
-/// Writes the configuration of a broker whose account has these limits of JetStream.
-fn limit(broker: &Broker, limits: &str) -> PathBuf {
-    let file = broker.folder.path().join("user.conf");
-    let text = format!(
-        "accounts {{ APP {{ jetstream {{\n{limits}\n}}\nusers: [ {{ user: a, password: b }} ] }} }}"
-    );
-    std::fs::write(&file, text).unwrap();
-    file
-}
-
-/// Nodes on such a broker.
+/// Nodes on a broker whose account has these limits of JetStream.
 fn nodes(limits: &str, change: impl Fn(&mut Node)) -> (Vec<Node>, Broker) {
     let broker = Broker::with(|broker| {
-        broker.options.user_config = Some(limit(broker, limits));
+        let file = broker.folder.path().join("user.conf");
+        let text = format!(
+            "accounts {{ APP {{ jetstream {{\n{limits}\n}}\nusers: [ {{ user: a, password: b }} ] \
+             }} }}"
+        );
+        std::fs::write(&file, text).unwrap();
+        broker.options.user_config = Some(file);
         broker.options.bind_address = format!("127.0.0.1:{}", free_port());
     });
     let url = format!("['nats://a:b@{}']", broker.options.bind_address);
@@ -78,47 +68,6 @@ fn a_size_above_the_accounts_limit_is_named_with_what_to_change() {
     for node in &nodes {
         node.until_log("disk_max_stream_bytes");
         node.until_log("replication_log.max_bytes");
-    }
-}
-
-/// Other applications may have filled it as well.
-#[test]
-fn a_full_account_delays_rows_and_loses_none() {
-    const ROWS: i64 = 200;
-    let ports = RefCell::new(Vec::new());
-    let (nodes, broker) = nodes("max_file: 6MB", |node| {
-        node.set("replication_log.compress", "false");
-        ports.borrow_mut().push(serve(node));
-    });
-    let ports = ports.into_inner();
-    rows_flow(&nodes);
-    let write = |from: i64| {
-        for id in from..from + ROWS {
-            let row = format!("INSERT INTO item VALUES ({id}, randomblob(50000), 0)");
-            nodes[0].execute(&row);
-        }
-    };
-    write(1000);
-    let says = ["\"publishing\":", "a frame was not stored", "(max_file)"];
-    until_health(ports[0], 503, &says);
-    // The application goes on meanwhile, on both nodes.
-    write(2000);
-    nodes[1].execute("INSERT INTO item VALUES (3, randomblob(90000), 1)");
-    until_health(ports[1], 503, &says);
-    let here = nodes[0].number("SELECT count(*) FROM item");
-    assert_eq!(here, 2 + 2 * ROWS);
-    assert!(nodes[1].number("SELECT count(*) FROM item") < here);
-    for node in &nodes {
-        let log = node.log();
-        let loud = log.lines().filter(|line| line.contains(" WARN "));
-        let loud = loud.filter(|line| line.contains("a frame was not stored"));
-        assert!(loud.count() <= 2, "{log}");
-    }
-    limit(&broker, "max_file: 1GB");
-    broker.signal(Signal::HUP);
-    assert_eq!(converge(&nodes).len() as i64, here + 1);
-    for port in ports {
-        until_health(port, 200, &["\"status\":\"healthy\""]);
     }
 }
 
